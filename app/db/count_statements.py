@@ -102,7 +102,7 @@ def _among_newest(
     rows = rows.order_by(own.created_at.desc(), listing.tie.desc()).limit(bindparam("looked_at"))
     first = rows.subquery("newest_rows")
     adapted: Any = ClauseAdapter(first).traverse
-    # Of a bare EXISTS PostgreSQL may read the newest rows once for each row that it finds.
+    # PostgreSQL may make a bare EXISTS a join, and read the newest rows again for each match.
     conditions = (adapted(asked).is_(true()) for asked in later)
     return select(*map(adapted, selected)).select_from(first).where(*conditions)
 

@@ -85,9 +85,9 @@ def scope(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> Scope:
 
 
 def _states(listing: Listing[Any], filters: Mapping[str, Any]) -> Sequence[str]:
-    """Return the states of which the runs are read each by its index, if there are such.
+    """Return the states to read one by one, each by its index; none: the whole list is walked.
 
-    That of archived runs has them by their state, too.
+    The archived runs of an experiment have such an index for every state.
     """
     if listing.table is not Run or not filters.keys() <= BY_INDEX:
         return ()

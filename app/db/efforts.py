@@ -3,17 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-from app.db.cursors import METRIC, Order, Window
+from app.db.cursors import Order, Window
 from app.db.database import Effort
 from app.db.matching import SEARCH
 
 MOST = 100
 """Rows of a page that is read on the event loop."""
 SHORT_LIST = 20_000
-"""Rows of a list that is read there, too."""
+"""Rows of a list that is read there whatever the filter, in the order of creation."""
 OF_OTHER_TABLES = frozenset(("tags", "metric"))
-"""Filters that PostgreSQL's planner thinks so dear that it does not mind which index of runs it
-walks, unless it plans for their values, as it does in a scan."""
+"""But for filters whose cost for each row PostgreSQL overestimates so much that a plan for any
+values may walk the wrong index. In a scan it plans for these."""
 
 
 def of_page(
@@ -28,13 +28,12 @@ def of_page(
         return Effort.SEARCH
     if window.size > MOST:
         return Effort.LONG
-    if length is not None and length <= SHORT_LIST:
-        # By a metric, those that lack it are all sorted.
-        joined = order.field == METRIC or not OF_OTHER_TABLES.isdisjoint(filters)
-        return Effort.LONG if joined else Effort.SHORT
-    # Without filters, and in the order of creation, a page is a walk of an index.
-    filtered = filters.keys() - {"active"}
-    return Effort.LONG if filtered or order.field not in ("created_at", "seq") else Effort.SHORT
+    if order.field not in ("created_at", "seq"):
+        return Effort.LONG  # the rows that lack another value are all sorted
+    if length is not None and length <= SHORT_LIST and OF_OTHER_TABLES.isdisjoint(filters):
+        return Effort.SHORT
+    # Without filters a page is a walk of an index.
+    return Effort.LONG if filters.keys() - {"active"} else Effort.SHORT
 
 
 def of_list(filters: Mapping[str, Any]) -> Effort:

@@ -20,7 +20,7 @@ from app.db.count_statements import newest_rows
 from app.db.list_statements import REMEMBERED
 from app.db.listing import RUNS
 from app.db.matching import bind
-from app.db.narrowing import of_archived
+from app.db.narrowing import of_active, of_archived
 from app.db.seen import OF_NEWEST, of_seen
 from app.db.sql import Statement, Tx, columns
 from app.db.tables import Experiment, MetricLatest, Run, RunTag
@@ -93,14 +93,14 @@ def facet(
     tx: Tx, field: RunFacet, filters: Mapping[str, Any], prefix: str, most: int
 ) -> list[Counted]:
     """Return the values of a column that begin with `prefix`, the most frequent first."""
-    scope = _among_newest(tx, filters, NEWEST)
+    scope = _newest_scope(tx, filters, NEWEST)
     way = _way(tx, scope, NEWEST)
     return tx.all(_facet(field, way), prefix=prefix, most_values=most, **scope.params)
 
 
 def metric_keys(tx: Tx, filters: Mapping[str, Any], prefix: str, most: int) -> list[Counted]:
     """Return the keys of metrics that begin with `prefix`, and how many runs have reported each."""
-    scope = _among_newest(tx, filters, NEWEST_REPORTING)
+    scope = _newest_scope(tx, filters, NEWEST_REPORTING)
     way = _way(tx, scope, NEWEST_REPORTING)
     return tx.all(_metric_keys(way), prefix=prefix, most_values=most, **scope.params)
 
@@ -122,13 +122,21 @@ def _way(tx: Tx, scope: counting.Scope, most: int) -> _Way:
     return _Way(scope.names, scope.newest, scope.states, most, tx.dialect)
 
 
-def _among_newest(tx: Tx, filters: Mapping[str, Any], most: int) -> counting.Scope:
-    if (archived := of_archived(tx, RUNS, filters)) is not None:
-        filters = archived
-    elif (parts := of_seen(tx, RUNS, filters)) is not None:
+def _newest_scope(tx: Tx, filters: Mapping[str, Any], most: int) -> counting.Scope:
+    """Return how to read the newest `most` runs of a list, or at least enough of them."""
+    if (parts := of_seen(tx, RUNS, filters)) is not None:
         filters = parts[0] if len(parts) == 1 else {"found": _newest_of(tx, parts, most)}
     elif filters.keys() <= OF_NEWEST:
         filters, _ = counting.among_newest(tx, RUNS, filters, most)
+    return _scope(tx, filters)
+
+
+def _scope(tx: Tx, filters: Mapping[str, Any]) -> counting.Scope:
+    """Return how to read the runs of one list, of which few may be archived, or not archived."""
+    if "experiment_id" not in filters and (found := of_archived(tx, RUNS, filters)) is not None:
+        filters = found  # those of an experiment have an index for each status
+    elif (found := of_active(tx, RUNS, filters)) is not None:
+        filters = found
     return counting.scope(tx, RUNS, filters)
 
 
@@ -136,7 +144,7 @@ def _newest_of(tx: Tx, parts: Sequence[Mapping[str, Any]], most: int) -> list[st
     """Return the ids of the newest runs of several lists."""
     places: list[tuple[str, str]] = []
     for part in parts:
-        scope = counting.scope(tx, RUNS, part)
+        scope = _scope(tx, part)
         places += tx.all(_places(_way(tx, scope, most)), **scope.params)
     return [id for _, id in sorted(places, reverse=True)[:most]]
 
@@ -176,7 +184,8 @@ def _metric_keys(way: _Way) -> Statement[Counted]:
 def _counted_of_each(rows: Any, value: Any, run_id: Any, way: _Way) -> Statement[Counted]:
     """Count the values that these runs have in another table, which is looked up run by run.
 
-    PostgreSQL would read all of that table, but for an OFFSET, by which it plans a query by itself.
+    SQLite does so as it knows how few runs these are. PostgreSQL would read all of that table, but
+    for an OFFSET, by which it plans a query by itself.
     """
     own = select(value).where(run_id == rows.c.value)
     if way.dialect == "sqlite":

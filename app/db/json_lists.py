@@ -1,6 +1,6 @@
 """JSON in statements: lists of any length, bound as JSON, and numbers in stored objects.
 
-A few strings that are compared row by row are an array on PostgreSQL: its planner knows how many.
+A few strings that are compared row by row are an array on PostgreSQL, which it counts for a plan.
 """
 
 from collections.abc import Sequence

@@ -187,14 +187,18 @@ def _read(
 
 
 def _of_lacking(tx: Tx, shape: Shape, filters: Mapping[str, Any]) -> Shape:
-    """Return how the rows are read that lack what a list is sorted by.
+    """Return how to read the rows that lack what a list is sorted by, which come by their id.
 
-    No index of an experiment has them by their id: all of a long list may have to be read.
+    Those of a short experiment are found and then sorted; of a long list, by a metric, the first
+    are looked at; any other is a walk of the primary key.
     """
+    of_one, by_metric = "experiment_id" in filters, shape.field == METRIC
+    if not (of_one or by_metric):
+        return shape
     of_few = not filters.keys().isdisjoint((*INDEXED, "ids"))
     if of_few or not counting.is_long(tx, shape.listing, filters):
-        return shape._replace(sort="experiment_id" in filters)
-    return shape._replace(peek=matching.LOOKED_AT) if shape.field == METRIC else shape
+        return shape._replace(sort=of_one)
+    return shape._replace(peek=matching.LOOKED_AT) if by_metric else shape
 
 
 def _must_look(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], order: Order) -> bool:

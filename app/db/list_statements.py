@@ -43,7 +43,7 @@ INDEXED = ("run_id", "parent_run_id", "root_run_id")
 BY_INDEX = frozenset(
     ("experiment_id", "active", "archived", "status", "created_after", "created_before")
 )
-"""Filters that an index of the list passes or skips without reading a row."""
+"""Filters by what indexes of runs have: by these a long list is not looked through."""
 
 _latest = columns(MetricLatest)
 _ANY = true()

@@ -140,7 +140,7 @@ def _without(name: str, filters: Mapping[str, Any]) -> dict[str, Any]:
 def _of_found(found: _Found) -> dict[str, Any] | None:
     """Return the first of these filters with the ids of runs, where they are fewer than `MATCHES`.
 
-    These runs are not asked again for what they were looked up by.
+    The filter by which these were looked up is not among them: every one of the runs passes it.
     """
     few = next(((rest, ids) for rest, ids in found if len(ids) < matching.MATCHES), None)
     return None if few is None else {**few[0], "found": few[1]}

@@ -13,13 +13,14 @@ WITHOUT_STATISTICS = {
     "experiment": ("created_at",),
 }
 """Columns by which lists are walked, and which rise as rows are added."""
-FOR_ALL = "SET max_parallel_workers_per_gather = 0; SET jit = off"
-"""For every connection. The planner takes a bound list for one of a hundred strings, and does not
-know how few rows of a page are looked up: it would start workers that read all runs, or compile for
-longer than the statement runs (counts by a tag took 200 ms instead of 25 for it)."""
-FOR_SCANS = "SET plan_cache_mode = force_custom_plan"
-"""For those of scans. A plan for any experiment is one for their mean size: where a few have very
-many runs, it reads all runs to sort or count those of a small one. Planning costs 0.2 to 1 ms."""
+CONNECTION_SETTINGS = "SET max_parallel_workers_per_gather = 0; SET jit = off"
+"""Of every connection. The planner assumes a hundred strings in a bound list and so overestimates
+what a page costs: it would start parallel workers that read all runs, or compile the statement for
+longer than it runs (counts by a tag took 200 ms instead of 25)."""
+SCAN_SETTINGS = "SET plan_cache_mode = force_custom_plan"
+"""Of connections of scans: each execution is planned for its parameters, in 0.2 to 1 ms. A generic
+plan assumes an experiment of the mean size; where a few have very many runs, it reads all runs to
+sort or count those of a small one."""
 
 
 def withhold_statistics(connection: Connection) -> None:

@@ -222,7 +222,7 @@ class PostgresDatabase(Database):
                 pipeline.connection.close()
             connection = self._connect(reads=reads)
             if reads:
-                connection.execute(planning.FOR_SCANS)
+                connection.execute(planning.SCAN_SETTINGS)
             pipeline = self._local.pipeline = Pipeline(connection)
         return pipeline
 

@@ -56,7 +56,7 @@ def open_connection(dsn: str, *, reads: bool) -> Connection:
         dsn, autocommit=True, connect_timeout=5, fallback_application_name=name
     )
     connection.execute(_KEEP_ALIVE)
-    connection.execute(planning.FOR_ALL)
+    connection.execute(planning.CONNECTION_SETTINGS)
     if reads:
         connection.execute(_READ_ONLY)
     return connection

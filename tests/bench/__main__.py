@@ -45,8 +45,8 @@ ROWS: dict[str, Callable[[Workbench], list[Figure]]] = {
 # A browser measures its neighbours on a small machine, a thousand agents take minutes: the whole
 # bench measures them.
 QUICK = [name for name in ROWS if name not in ("cluster", "dashboard")]
-# Nor what no database has a part in; and reads under load, whose p99 is that of the processes of
-# PostgreSQL, of the service and of a hundred clients on the same cores.
+# Nor what depends little on the database, on another one again; and reads under load, whose p99 is
+# that of PostgreSQL's processes, the service and a hundred clients on the same cores.
 QUICK_OF = {
     "sqlite": QUICK,
     "postgresql": [name for name in QUICK if name not in ("start", "size", "launch", "reads")],

@@ -27,6 +27,7 @@ AMONG = 200
 SECONDS = 2.0
 LIMIT = Target("at most", 50, of="ours")
 TALLIED = 1_000
+"""Rows of counts that are left at most when they have been added up."""
 FEW = 12
 """Answers that a slow request is measured with at least."""
 
