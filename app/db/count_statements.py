@@ -3,7 +3,7 @@
 `app.db.counting` and `app.db.groups` choose and run them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, cast
 
@@ -18,14 +18,28 @@ from app.db.sql import Statement, columns
 
 @lru_cache(REMEMBERED)
 def count_statement(
-    listing: Listing[Any], filters: frozenset[str], parent: str | None, newest: bool
+    listing: Listing[Any],
+    filters: frozenset[str],
+    parent: str | None,
+    newest: bool,
+    states: int = 0,
 ) -> Statement[Any]:
     """Return the number of rows of a list, counted up to `counted`; with `parent` of each of them.
 
-    `newest`: only of the first rows of the list, `looked_at` of them.
+    `newest`: only of the first rows of the list, `looked_at` of them. `states`: of those in so many
+    states (`state_0`, …).
     """
-    one: list[Any] = [literal_column("1")]
-    rows = _among_newest(listing, one, filters) if newest else _matching(listing, one, filters)
+    one: list[Any] = [literal_column("1").label("one")]
+    if newest:
+        rows = _among_newest(listing, one, filters)
+    elif states:
+        each = (
+            of_state.limit(bindparam("counted"))
+            for of_state in _of_states(listing, one, filters, states)
+        )
+        rows = select(_union(each))
+    else:
+        rows = _matching(listing, one, filters)
     rows = rows.limit(bindparam("counted"))
     if parent is None:
         return Statement(select(func.count()).select_from(rows.subquery("counted_rows")))
@@ -73,22 +87,29 @@ def _newest_of_each(
 
     A walk of the whole list would read all of it for a state that few rows are in.
     """
-    of_state = listing.column(listing.spread or "")
     newest = [columns(listing.table).created_at.desc(), listing.tie.desc()]
-    rest = filters - {listing.spread or ""}
-
-    def first(place: int, shown: list[Any]) -> Select[Any]:
-        rows = _matching(listing, shown, rest).where(of_state == bindparam(f"state_{place}"))
-        return rows.order_by(*newest)
-
     if states == 1:
-        return first(0, selected)
+        return next(_of_states(listing, selected, filters, 1)).order_by(*newest)
     used = _used(listing, [listing.tie, *selected, *newest])
-    # SQLite takes no LIMIT right within a UNION.
-    each = (first(place, used).limit(most).subquery() for place in range(states))
-    rows = union_all(*map(select, each)).subquery("newest_rows")
+    of_states = _of_states(listing, used, filters, states)
+    rows = _union(each.order_by(*newest).limit(most) for each in of_states)
     adapted: Any = ClauseAdapter(rows).traverse
     return select(*map(adapted, selected)).order_by(*map(adapted, newest))
+
+
+def _of_states(
+    listing: Listing[Any], selected: list[Any], filters: frozenset[str], states: int
+) -> Iterator[Select[Any]]:
+    """Yield the query for the rows of each state."""
+    spread = listing.spread or ""
+    for place in range(states):
+        is_in = listing.column(spread) == bindparam(f"state_{place}")
+        yield _matching(listing, selected, filters - {spread}).where(is_in)
+
+
+def _union(queries: Iterable[Select[Any]]) -> Any:
+    """Return a table of the rows of all. SQLite takes no LIMIT right within a UNION."""
+    return union_all(*(select(query.subquery()) for query in queries)).subquery("of_states")
 
 
 def _among_newest(

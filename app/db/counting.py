@@ -129,7 +129,7 @@ def count(
         number = sum(each.number for each in numbers)
         return _bounded(number, any(each.is_lower_bound for each in numbers))
     own = scope(tx, listing, filters)
-    statement = count_statement(listing, own.names, None, own.newest)
+    statement = count_statement(listing, own.names, None, own.newest, own.states)
     row = tx.first(statement, counted=COUNTED + 1, **own.params)
     return _bounded(row[0] if row else 0, own.partial)
 
@@ -145,7 +145,8 @@ def counts(
         params = bind(tx, listing, filters)
         numbers = tally.totals(tx, listing.table, parents, frozenset(filters), params)
         return [Count(number) for number in numbers]
-    if SEARCH in filters or must_read(tx, listing, {**filters, parent: ""}, parents):
+    each = SEARCH in filters or (parent == "experiment_id" and bool(_states(listing, filters)))
+    if each or must_read(tx, listing, {**filters, parent: ""}, parents):
         return [count(tx, listing, {**filters, parent: parent_id}) for parent_id in parents]
     params = bind(tx, listing, filters) | {"parents": dump(list(parents))}
     statement = count_statement(listing, frozenset(filters), parent, False)

@@ -192,8 +192,13 @@ def test_values_of_runs_in_some_states_are_those_of_the_newest_of_them(
             assert models == expected, (of, more)
             tags = dict(write(groups.facet, RunFacet.TAG, {**of, **more}, "", 10))
             assert tags == Counter(f"t{number % 2}" for number in sorted(numbers)[-newest:])
-    exact = {"experiment_id": experiment, "status": ["cancelled"], "created_after": "2000"}
-    assert write(groups.by_status, exact).counts == [("cancelled", len(cancelled))]
+    for states, number in ((["cancelled"], len(cancelled)), (["cancelled", "queued"], MANY)):
+        since = {"status": states, "created_after": "2000"}
+        own = {"experiment_id": experiment, **since}
+        assert sum(count for _, count in write(groups.by_status, own).counts) == number
+        assert write(counting.count, RUNS, own) == Count(number)
+        counts = write(counting.counts, RUNS, "experiment_id", [experiment], since)
+        assert counts == [Count(number)]
 
 
 @sqlite_only

@@ -209,6 +209,7 @@ async def test_values_of_runs_in_a_rare_state_are_counted_without_reading_the_ot
             return [
                 *(groups.facet(tx, field, of, "", 50) for field in RunFacet),
                 groups.metric_keys(tx, of, "", 50),
+                counting.count(tx, RUNS, {**of, "created_after": "2000"}),
             ]
 
         await _check(db.scan, read, states)
