@@ -326,8 +326,12 @@ def read_pages(
         ]
     rows: dict[str, list[Any]] = {parent_id: [] for parent_id in parents}
     place = listing.names.index(parent)
+    # The rows that lack a value come by their id, and the primary key has those of all lists.
+    sort = listing.lacks(order.field) and not (
+        parent == "experiment_id" and counting.is_long(tx, listing, filters, parents)
+    )
     for shape, params in _parts(tx, listing, filters, order, window):
-        shape = shape._replace(parent=parent, is_each=True)
+        shape = shape._replace(parent=parent, is_each=True, sort=sort and not shape.valued)
         for row in tx.all(page_statement(shape), parents=dump(list(parents)), **params):
             rows[row[place]].append(row)
     return [_page(listing, rows[parent_id], order, window) for parent_id in parents]

@@ -29,6 +29,7 @@ MERGED_RUNS = 10_000
 OF_ONE = ("experiment_id", *OF_EXPERIMENT)
 _tag, _latest, _of_experiment = columns(RunTag), columns(MetricLatest), columns(ExperimentTag)
 _run = columns(Run)
+_MOST: Any = literal_column(f"{matching.MATCHES}")
 
 
 @query(tuple[str])
@@ -64,7 +65,7 @@ def _active_on_postgresql(*, experiments: str) -> Executable:
     # It takes active runs for few, and would read those of all experiments.
     parents = listed(experiments)
     own = select(_run.id).where(_run.experiment_id == parents.c.value, ACTIVE)
-    active = own.limit(literal_column(f"{matching.MATCHES}")).lateral("active")
+    active = own.limit(_MOST).lateral("active")
     return select(active.c.id).select_from(parents.join(active, true()))
 
 

@@ -27,8 +27,8 @@ from tests.support.database import dsn, opened, postgresql_only
 
 pytestmark = [pytest.mark.anyio, postgresql_only]
 
-SIZES = {"small": 60, "old": 6_000, "new": 6_000}
-"""Runs of three experiments, the oldest first."""
+SIZES = {"small": 60, "little": 60, "old": 6_000, "new": 6_000}
+"""Runs of four experiments, the oldest first."""
 MOST = 300
 """Rows of each table that a read may fetch."""
 PLANNED_FOR_ANY = 8
@@ -146,6 +146,18 @@ async def test_a_page_of_an_experiment_passes_none_of_the_newer_runs_of_others(
             return keyset.page(tx, RUNS, of, Order(field, True), Window(size=50))
 
         await _check(db.read, read, of)
+
+
+async def test_pages_of_several_experiments_by_a_time_walk_the_runs_of_no_other(
+    db: Database, ids: dict[str, str]
+) -> None:
+    """For those that lack the time the primary key of all runs was walked."""
+
+    def read(tx: Tx) -> object:
+        both, order = [ids["small"], ids["little"]], Order("finished_at", True)
+        return keyset.read_pages(tx, RUNS, "experiment_id", both, {}, order, Window(10))
+
+    await _check(db.scan, read, "finished_at")
 
 
 async def test_no_statement_is_compiled_or_read_by_more_than_one_process(db: Database) -> None:
