@@ -317,8 +317,10 @@ def read_pages(
     # One walk for all would be along the values of every run there is.
     alone = len(parents) == 1 or (order.field == METRIC and tx.dialect == "sqlite")
     alone = alone or SEARCH in filters or "id_ends" in filters
-    if order.field in (METRIC, *listing.settled) and parent == "experiment_id":
-        alone = alone or counting.is_long(tx, listing, filters, parents)
+    lacks = listing.lacks(order.field)
+    by_value = parent == "experiment_id" and (lacks or order.field in listing.settled)
+    is_long = by_value and not alone and counting.is_long(tx, listing, filters, parents)
+    alone = alone or (is_long and order.field in (METRIC, *listing.settled))
     alone = alone or counting.must_read(tx, listing, {**filters, parent: ""}, parents)
     if alone:
         return [
@@ -327,9 +329,7 @@ def read_pages(
     rows: dict[str, list[Any]] = {parent_id: [] for parent_id in parents}
     place = listing.names.index(parent)
     # The rows that lack a value come by their id, and the primary key has those of all lists.
-    sort = listing.lacks(order.field) and not (
-        parent == "experiment_id" and counting.is_long(tx, listing, filters, parents)
-    )
+    sort = lacks and not is_long
     for shape, params in _parts(tx, listing, filters, order, window):
         shape = shape._replace(parent=parent, is_each=True, sort=sort and not shape.valued)
         for row in tx.all(page_statement(shape), parents=dump(list(parents)), **params):

@@ -1,4 +1,4 @@
-"""Whatever PostgreSQL's planner expects, lists and counts fetch few hundred of 12,000 rows.
+"""Whatever PostgreSQL's planner expects, lists and counts fetch a few hundred of 12,000 rows.
 
 It plans the first five executions of a statement for their values and later ones for any, so each
 is executed more often than that.
@@ -102,11 +102,16 @@ def ids(filled: tuple[str, dict[str, str]]) -> dict[str, str]:
 
 def _fetched(of: str) -> Statement[tuple[int]]:
     """Return the query for the rows of a table that this transaction has fetched."""
-    numbers: Any = column("seq_tup_read") + func.coalesce(column("idx_tup_fetch"), 0)
+    return _counted(column("seq_tup_read") + func.coalesce(column("idx_tup_fetch"), 0), of)
+
+
+def _counted(numbers: Any, of: str) -> Statement[tuple[int]]:
+    """Return the query for what PostgreSQL counts of a table in this transaction."""
     counts: Select[Any] = select(numbers).select_from(table("pg_stat_xact_user_tables"))
     return Statement(counts.where(column("relname") == of))
 
 
+_TAGS_LOOKED_UP = _counted(column("idx_scan"), "run_tag")
 _TABLES = {name: _fetched(name) for name in ("run", "run_tag", "metric_latest")}
 
 
@@ -251,9 +256,11 @@ async def test_a_tag_that_few_runs_have_is_looked_up_before_the_runs_of_an_exper
     for tag, rows in ((request.tags[0], [few.id]), ("none", [])):
 
         def read(tx: Tx, tag: str = tag, rows: list[str] = rows) -> None:
-            page = keyset.page(
-                tx, RUNS, {"experiment_id": ids["old"], "tags": [tag]}, order, Window()
-            )
+            before = tx.first(_TAGS_LOOKED_UP)
+            of = {"experiment_id": ids["old"], "tags": [tag]}
+            page = keyset.page(tx, RUNS, of, order, Window())
+            after = tx.first(_TAGS_LOOKED_UP)
             assert [row.id for row in page.rows] == rows
+            assert before and after and after[0] - before[0] < 10
 
         await _check(db.scan, read, tag)
